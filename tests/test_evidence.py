@@ -49,11 +49,16 @@ def answers(folder: Path, count: int = PROMPTS) -> Path:
 
 
 def test_prompts_are_trained_on_or_held_out_and_half_of_these_are_of_like_length(tmp_path: Path) -> None:
-    prompts = read_prompts(answers(tmp_path), 30, 12)
+    prompts = read_prompts(answers(tmp_path), 30, 12, 64)
     trained, held_out = ({p.instruction for p in some} for some in (prompts.trained, prompts.held_out))
     assert (len(trained), len(held_out)) == (30, 12) and trained.isdisjoint(held_out)
     assert sum(p.like_length for p in prompts.held_out) == 6
-    assert read_prompts(tmp_path, 30, 12) == prompts
+    assert read_prompts(tmp_path, 30, 12, 64) == prompts
+    short = read_prompts(tmp_path, 10, 12, 30)
+    assert all(len(p.instruction) + len(p.strong) <= 96 for p in short.trained)
+    assert any(len(p.instruction) + len(p.strong) > 96 for p in prompts.trained)
+    with pytest.raises(UserError, match="fit into 5 tokens"):
+        read_prompts(tmp_path, 10, 12, 5)
     tasks = write_tasks(tmp_path / "tasks", prompts.held_out, lambda instruction: f"Q: {instruction}\n")
     rows = [json.loads(line) for line in (tasks / "matching.jsonl").read_text().splitlines()]
     assert [row["choices"][row["answer"]] for row in rows] == [p.third for p in prompts.held_out]
@@ -65,7 +70,7 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr().err
     assert ORIGINALS in said and "is not there" in said and said.count("\n") == 1
     with pytest.raises(UserError, match="lower --prompts or --held-out"):
-        read_prompts(answers(tmp_path), PROMPTS, 12)
+        read_prompts(answers(tmp_path), PROMPTS, 12, 64)
 
 
 def test_every_measure_of_two_answers_is_an_arm() -> None:

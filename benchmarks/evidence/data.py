@@ -22,6 +22,7 @@ THIRD = "outputs_gpt4_0613.jsonl"
 PAIRS = "pairs_alpaca-7b.jsonl"
 CHOICES = 4
 _CHOICE_CHARACTERS = 120
+_CHARACTERS_A_TOKEN = 3.2  # fewer than English has, so that a prompt's own words have room
 _CHOICE_TASK = """\
 # Which of four answers is the one to this prompt? Made by benchmarks/evidence of the held-out prompts.
 task: matching
@@ -64,6 +65,12 @@ class Prompt:
         low, high = sorted(len(text) for text in (self.original, self.third))
         return high <= LIKE * max(low, 1)
 
+    def fits(self, max_length: int) -> bool:
+        """Whether the student reads each answer whole: of a cut one there is no r-IFD, so the original would stay
+        whatever it is worth, and it is trained on without its end."""
+        longest = max(len(text) for text in (self.original, self.strong, self.mixed or ""))
+        return len(self.instruction) + longest <= _CHARACTERS_A_TOKEN * max_length
+
     def rewrite(self, replay: Replay) -> str | None:
         """The rewrite of a replay."""
         return self.strong if replay == "strong" else self.mixed
@@ -77,8 +84,9 @@ class Prompts:
     held_out: tuple[Prompt, ...]
 
 
-def read_prompts(folder: Path, train: int, held_out: int) -> Prompts:
-    """So many prompts to train on and to hold out, the same for the same numbers.
+def read_prompts(folder: Path, train: int, held_out: int, max_length: int) -> Prompts:
+    """So many prompts to train on and to hold out, the same for the same numbers; those that are trained on fit into
+    ``max_length`` tokens with each of their answers.
 
     Raises UserError, one sentence, where a file is missing or the files do not belong together.
     """
@@ -106,7 +114,12 @@ def read_prompts(folder: Path, train: int, held_out: int) -> Prompts:
     alike = [p for p in usable if p.like_length][: held_out // 2]
     others = [p for p in usable if not p.like_length][: held_out - len(alike)]
     aside = {p.instruction for p in (*alike, *others)}
-    rest = [p for p in usable if p.instruction not in aside]
+    rest = [p for p in usable if p.instruction not in aside and p.fits(max_length)]
+    if len(rest) < train:
+        raise UserError(
+            f"{folder} has {len(rest)} prompts whose answers fit into {max_length} tokens, and {train} are asked for; "
+            "lower --prompts."
+        )
     return Prompts(tuple(rest[:train]), tuple(alike + others))
 
 

@@ -57,7 +57,7 @@ class Size:
 
 
 WHOLE = Size(256, 120, 400, 1024, 64, 8, 120)
-QUICK = Size(64, 48, 400, 256, 8, 4, 24, learning_rate=2e-3)
+QUICK = Size(64, 48, 400, 384, 8, 4, 24, learning_rate=2e-3)
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,13 @@ class Evidence:
         self._plan, self._workspace, self._store = plan, workspace, store
         self._results, self._reporter, self._should_stop = results, reporter, should_stop
         self._files = workspace.root / "data"
-        self.prompts: Prompts = read_prompts(plan.data, plan.size.prompts, plan.size.held_out)
+        self.prompts: Prompts = read_prompts(
+            plan.data, plan.size.prompts, plan.size.held_out, plan.size.max_length
+        )
         self._tasks = self._files / f"tasks-{plan.size.held_out}"
-        self._pairs = self._files / f"pairs-{plan.size.prompts}-{plan.size.held_out}.jsonl"
+        self._pairs = self._files / (
+            f"pairs-{plan.size.prompts}-{plan.size.held_out}-{plan.size.max_length}.jsonl"
+        )
         self._mark = key("size", **self._size).hex()[2:8]
         self._weights: dict[str, MeasureWeights | None] = {}
 
@@ -162,7 +166,8 @@ class Evidence:
         import_file(self._store, path, name, as_variant="response_reflected", match="instruction")
 
     def _dataset(self, replay: Replay, *, known: bool = False) -> str:
-        return f"{replay}{'-known' if known else ''}-{self._plan.size.prompts}-{self._plan.size.held_out}"
+        size = self._plan.size
+        return f"{replay}{'-known' if known else ''}-{size.prompts}-{size.held_out}-{size.max_length}"
 
     @property
     def _held_out(self) -> str:
@@ -298,7 +303,7 @@ class Evidence:
 
     def _key(self, student: str, replay: str, arm: str, budget: str, seed: int, steps: int) -> str:
         """Of all that a part depends on."""
-        size = asdict(self._plan.size) | {"steps": steps}
+        size = asdict(self._plan.size) | {"steps": steps, "fitting": True}
         return key(
             "evidence", student=student, quantization=self._plan.quantization, replay=replay, arm=arm,
             budget=budget, seed=seed, rater=self._plan.rater if arm == "teacher-score" else None, size=size,
@@ -307,7 +312,7 @@ class Evidence:
     @property
     def _size(self) -> dict[str, Any]:
         """What parts of one table have in common."""
-        return asdict(self._plan.size) | {"quantization": self._plan.quantization}
+        return asdict(self._plan.size) | {"quantization": self._plan.quantization, "fitting": True}
 
     # -- figures
 

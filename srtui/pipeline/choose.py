@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from srtui.recipe.settings import SIDES
 from srtui.sample import Pair, Target
 from srtui.store.decisions import GatedRewrite, NewDecision, StoredOutcome
 
+_WORTH_A_WARNING = 0.02  # share of choices that could not be made
 _SHOWN, _SENTENCE = 24, 300  # of the last decisions, and characters of each, that faces are shown
 
 _Open = tuple[int, tuple[int, list[int]]]
@@ -46,6 +48,13 @@ class _ProxyTally:
             f"{proxy} alone would have changed {self.changed['near']} of {self.checked['near']} near a tie "
             f"and {self.changed['clear']} of {self.checked['clear']} that it found clear."
         )
+
+
+def _no_value(before: selection.ScoredText, rewrites: list[selection.ScoredText]) -> str | None:
+    """Why a choice cannot be made by the values of its texts; None where it can."""
+    if before.score is None:
+        return before.reason or "unscored"
+    return None if any(r.score is not None for r in rewrites) else rewrites[0].reason or "unscored"
 
 
 class Choosing(MeasureValues):
@@ -83,6 +92,7 @@ class Choosing(MeasureValues):
         self._reused = earlier.reused if earlier else 0
         if decided >= self._total:
             return accepted
+        uncompared, compared = Counter[str](), 0
         pages = in_pages(
             lambda after, size: list(decisions.to_decide(run_id, target, after, size).items()),
             self._context.chunk,
@@ -116,6 +126,10 @@ class Choosing(MeasureValues):
                     first = scores.get(before, selection.ScoredText(before, None))
                     scored_rewrites = [scores.get(r, selection.ScoredText(r, None)) for r in rewrites]
                     choice = choose(first, scored_rewrites, by, controlled)
+                    if rewrites and by in MEASURES:
+                        compared += 1
+                        if why_not := _no_value(first, scored_rewrites):
+                            uncompared[why_not] += 1
                     by_whom = f" (by {self._recipe.scoring.proxy})" if before in by_proxy else ""
                     if stopped := gated.get(sample_id):
                         self._store.decisions.add_gated(self._run.id, sample_id, target, stopped)
@@ -141,7 +155,26 @@ class Choosing(MeasureValues):
             )
             decided += len(chunk)
             self._report(int(weight * decided), {"taken": accepted, "reused": self._reused}, now=True)
+        self._say_what_was_not_compared(by, uncompared, compared)
         return accepted
+
+    def _say_what_was_not_compared(self, by: str, uncompared: Counter[str], of: int) -> None:
+        """A share of rewrites that were taken says nothing of a measure that could not be asked."""
+        count = uncompared.total()
+        if not count:
+            return
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in uncompared.most_common())
+        length = self._recipe.prompt.max_length
+        advice = (
+            f" prompt.max_length = {length} cuts what is to be scored: set it higher."
+            if "target_truncated" in uncompared
+            else ""
+        )
+        self._watch.event(
+            "warning" if count >= _WORTH_A_WARNING * of else "info",
+            f"{count:,} of {of:,} rewrites could not be compared by {MEASURES[by].label}, so the text before stayed: "
+            f"{reasons}.{advice}",
+        )
 
     def _expect(self, by: str, page: list[_Open]) -> None:
         """The next page's texts are cut into tokens while this one's choices are stored. Only where it is known which
