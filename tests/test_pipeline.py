@@ -464,3 +464,24 @@ def test_a_process_started_by_a_large_one_does_not_count_its_memory() -> None:
     )
     done = subprocess.run([sys.executable, "-c", large], capture_output=True, text=True, check=True, cwd=ROOT)
     assert 20 < float(done.stdout) < 1_000
+
+
+def test_a_run_says_how_many_rewrites_its_measure_could_not_compare(pair_workspace: Workspace) -> None:
+    """Their originals stay, and the share of rewrites that were taken would read as if they had lost."""
+    recipe = small_recipe(pair_workspace, 12, training={"enabled": False, "held_out": 0.0})
+    done = srtui(pair_workspace, "run", str(recipe), "--json", "--set", "prompt.max_length=64")
+    assert done.returncode == 0, done.stderr
+    with Store(pair_workspace.store_path, read_only=True) as store:
+        stayed = sql_rows(
+            store,
+            "SELECT stage, count(*) FROM decision WHERE reason LIKE '% has no %' GROUP BY stage ORDER BY stage",
+        )
+        counts = {str(stage): int(count) for stage, count in stayed}
+        said = [
+            e.message for e in store.runs.events(1, 500) if e.level == "warning" and "compared" in e.message
+        ]
+    assert counts["instruction"] and counts["response"]
+    for stage, label in (("instruction", "IFD"), ("response", "r-IFD")):
+        (words,) = (w for w in said if f" of 12 rewrites could not be compared by {label}," in w)
+        assert words.startswith(f"{counts[stage]} of 12")
+        assert f"{counts[stage]} target_truncated. prompt.max_length = 64 cuts" in words
