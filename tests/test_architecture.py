@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import srtui.tui
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGINS_A_STATEMENT = re.compile(
@@ -205,3 +210,33 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     while unused := {name for name in left if not any(name in imports[other] for other in left)}:
         left -= unused
     assert not left
+
+
+def test_no_screen_has_an_attribute_that_textual_uses_for_its_own() -> None:
+    """``_closed`` of a screen was Textual's word for a widget that is gone: it never went, and the dashboard hung."""
+    from textual.message_pump import MessagePump
+
+    assigned = re.compile(
+        r"self\.(_\w+)\b(?: *:[^=\n]+)? *=(?!=)|^    (_\w+)(?: *:[^=\n]+)? *=(?!=)", re.MULTILINE
+    )
+
+    def names(of: type) -> set[str]:
+        return {a or b for a, b in assigned.findall(inspect.getsource(of))}
+
+    ours: set[type] = set()
+    for module in pkgutil.walk_packages(srtui.tui.__path__, "srtui.tui."):
+        found = vars(importlib.import_module(module.name)).values()
+        ours |= {
+            c
+            for c in found
+            if isinstance(c, type) and issubclass(c, MessagePump) and c.__module__ == module.name
+        }
+    assert len(ours) > 20
+    clashes = {
+        f"{own.__name__}.{name}"
+        for own in ours
+        for base in own.__mro__
+        if base.__module__.startswith("textual.")
+        for name in names(own) & names(base)
+    }
+    assert clashes == set()

@@ -66,7 +66,7 @@ def test_a_line_that_comes_while_the_screen_goes_is_lost_in_silence(
     views.close()
     screen._hand_on(screen._take, {"type": "prompt", "text": "x"})
     assert screen._prompt == "x"
-    screen._closed = True
+    screen._has_gone = True
     screen._hand_on(screen._take, {"type": "prompt", "text": "y"})
     assert screen._prompt == "x"
 

@@ -75,7 +75,7 @@ class ChatScreen(Screen[None]):
         self._shows_prompt = True
         self._process: subprocess.Popen[bytes] | None = None
         self._since = time.monotonic()
-        self._ready = self._answering = self._closed = False
+        self._ready = self._answering = self._has_gone = False
         self._problem = ""
 
     @property
@@ -158,11 +158,11 @@ class ChatScreen(Screen[None]):
         def take() -> None:
             # Asked here, in the app's own thread: since the line was heard the screen may have been closed, or its
             # widgets have gone and itself not yet.
-            if not self._closed:
+            if not self._has_gone:
                 with contextlib.suppress(NoMatches):
                     call(value)
 
-        if not self._closed:
+        if not self._has_gone:
             self.app.call_from_thread(take)
 
     def _ended(self, words: str) -> None:
@@ -249,11 +249,11 @@ class ChatScreen(Screen[None]):
 
     def action_back(self) -> None:
         """End the process and leave."""
-        self._closed = True
+        self._has_gone = True
         self.dismiss(None)
 
     def on_unmount(self) -> None:
         """The models go with the screen."""
-        self._closed = True
+        self._has_gone = True
         if self._process is not None:
             self._process.terminate()
