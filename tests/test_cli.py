@@ -157,6 +157,8 @@ def test_a_training_that_changed_nothing_is_shown() -> None:
 _INTERRUPTED = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have it ignored
+
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == moment:

@@ -101,7 +101,9 @@ def check_new(folder: Path) -> None:
         raise UserError(f"{folder} is there already; name a new folder, or remove it first.")
     above = next(path for path in folder.absolute().parents if path.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UserError(f"{folder} cannot be made: {above} is not a folder that can be written to.")
+        raise UserError(
+            f"{folder} cannot be made: {above} is not a folder that can be written to; name another with --out."
+        )
 
 
 def make(plan: Plan, folder: Path, report_line: ReportLine, *, built: Built | None = None) -> Made:

@@ -10,7 +10,7 @@ RUN = "run recipes/quickstart.toml"
 HUGE = "99999999999999999999999"
 
 ATTACKS = [
-    Attack("show: no such sample", "show 100000", says="no sample 100000; ids go up to"),
+    Attack("show: no such sample", "show 100000", says="no sample 100000; name one from 1 to"),
     Attack("show: beyond SQLite's integers", f"show {HUGE}", says="no sample 99999"),
     Attack("show: just beyond them", f"show {2**63}", says="no sample"),
     Attack("show: the largest integer", f"show {2**63 - 1}", says="no sample"),

@@ -94,7 +94,7 @@ def test_the_shipped_catalogue_is_valid() -> None:
         ({"sha256": "abc"}, "64 lower-case"),
         ({"size": "big"}, "size must be of type int"),
         ({"teacher": "Q9"}, "teacher"),
-        ({"distribution": "--index-url=x"}, "plain name"),
+        ({"distribution": "--index-url=x"}, "must be letters, digits and"),
         ({"member": "../../etc/passwd"}, "plain path"),
         ({"member": "/etc/passwd"}, "plain path"),
         ({"member": "C:\\x"}, "plain path"),

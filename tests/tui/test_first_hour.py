@@ -80,6 +80,7 @@ async def test_a_model_that_loads_is_a_step_with_its_time(demo: Workspace) -> No
     with Store(demo.store_path) as store:
         run = at_work(store)
         store.runs.progress(run.id, "load-teacher", 0, 1)
+        store.runs.update(run.id, stage="reflect-response")  # of which nothing has begun
         with store.transaction():
             store.conn.execute(
                 "UPDATE lease SET live = ? WHERE run_id = ?",
