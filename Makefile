@@ -60,7 +60,7 @@ lint: setup-dev  ## ruff, mypy and the import contract
 check-method: setup-dev model  ## what can be counted of the method: architectures, ends, borders, released losses, AlpacaEval
 	$(PYTHON_IN_VENV) benchmarks/check_method.py
 
-evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, a night of one core (ARGS=--quick: an hour)
+evidence: setup model  ## what choosing is worth: real answers replayed as rewrites, days of one core (ARGS=--quick: some hours)
 	$(PYTHON_IN_VENV) -m benchmarks.evidence $(ARGS)
 
 offload-test: setup-dev model  ## the teacher's tests with its layers on a GPU, or on Mesa's lavapipe: SRTUI_LLAMA=vulkan make offload-test

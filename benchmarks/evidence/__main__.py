@@ -45,7 +45,7 @@ def parsed(arguments: list[str] | None) -> tuple[Plan, Path, Path, bool]:
     add("data", type=Path, nargs="?", default=ROOT.parent / "shared" / "data" / "alpaca_eval",
         help="the folder of AlpacaEval's public answers")  # fmt: skip
     add("--table", action="store_true", help="print the table of what is done, and do nothing")
-    add("--quick", action="store_true", help="sizes for an hour of one core, in place of a night's")
+    add("--quick", action="store_true", help="sizes for some hours of one core, in place of days")
     add(
         "--students",
         nargs="+",
