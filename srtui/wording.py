@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srtui.measures import AT_LENGTH, MEASURES, STORED
-from srtui.sample import Role, Turn
+from srtui.sample import Role, Target, Turn
 from srtui.store.compare import DecidedOtherwise, HeldOut, RunsCompared
 from srtui.store.endings import GenerationEnding
 from srtui.store.stages import StageProgress
@@ -74,15 +74,15 @@ def choice_words(recipe: Mapping[str, Any]) -> str:
     chosen = recipe.get("selection") or {}
     at_length = " for its length" if chosen.get("length_control") else ""
 
-    def words(by: str, higher: bool) -> str:
+    def words(target: Target, by: str) -> str:
         if by in _WITHOUT_MEASURE:
             return _WITHOUT_MEASURE[by]
-        return f"the one with the {'higher' if higher else 'lower'} {MEASURES[by].label}{at_length} was taken"
+        end = "higher" if MEASURES[by].higher_wins(target) else "lower"
+        return f"the one with the {end} {MEASURES[by].label}{at_length} was taken"
 
     # As the recipe's keys have it by default: a stored recipe may leave them out.
-    first, second = chosen.get("instruction_by", "ifd"), chosen.get("response_by", "rifd")
-    instruction = words(first, first in MEASURES and MEASURES[first].higher_instruction)
-    response = words(second, second in MEASURES and MEASURES[second].higher_response)
+    instruction = words("instruction", chosen.get("instruction_by", "ifd"))
+    response = words("response", chosen.get("response_by", "rifd"))
     return f"Of an instruction and its rewrite {instruction}; then of an answer and its rewrite {response}."
 
 
